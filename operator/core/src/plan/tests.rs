@@ -1,0 +1,5 @@
+mod claims;
+mod goldens;
+mod returns;
+mod steady;
+mod world;
