@@ -123,7 +123,7 @@ async fn measure(cli: &Cli) -> Results {
     if any(&["haproxy_http_ratio"]) {
         results.take("haproxy_http_ratio", ten_thousand::measure(load::Kind::Http, pace).await);
     }
-    if any(&["dead_sweep_ratio"]) {
+    if any(&["dead_sweep_ratio", "dead_sweep_burst_ratio"]) {
         results.take("dead_sweep_ratio", dead_sweep::measure().await);
     }
     if any(&["steady_writes", "write_delay_p50_ms", "write_delay_p99_ms", "write_delay_count"]) {
