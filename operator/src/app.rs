@@ -12,13 +12,14 @@ use cep_core::guard::GuardConfig;
 use cep_core::overview::Overview;
 use cep_core::snapshot::{CepKey, Seeds, Snapshot, Told};
 use cep_core::status::Notice;
-use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt, StreamExt};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::admin::{self, AdminState, OverviewFilter, Readiness, StatusSource};
 use crate::cli::{Run, WriteEndpoints};
@@ -107,9 +108,10 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
         write_endpoints: args.write_endpoints == WriteEndpoints::Auto,
         policy,
     };
+    let changed = UnboundedReceiverStream::new(changed).map(|change| (change.key, change.at));
     let health = Arc::new(Health(prober));
     let ready = move || caches.open();
-    controller::run(client, health, options, metrics, events, leader, relay(changed), ready, shutdown).await;
+    controller::run(client, health, options, metrics, events, leader, changed, ready, shutdown).await;
 
     // The reconciles have ended; now somebody else may write.
     drop(ended);
@@ -203,21 +205,6 @@ fn raise_file_limit() -> u64 {
         Ok(()) => limit.maximum.unwrap_or(1 << 20),
         Err(_) => limit.current.unwrap_or(1024),
     }
-}
-
-/// From the prober's words to the controller's.
-fn relay(
-    mut changed: mpsc::UnboundedReceiver<prober::Changed>,
-) -> mpsc::UnboundedReceiver<(CepKey, std::time::Instant)> {
-    let (tx, rx) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Some(change) = changed.recv().await {
-            if tx.send((change.key, change.at)).is_err() {
-                return;
-            }
-        }
-    });
-    rx
 }
 
 struct Health(Prober);

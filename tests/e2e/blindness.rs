@@ -125,6 +125,31 @@ fn second_way(stage: &Stage, host: &Host) -> Result<String> {
     Ok(format!("--kubeconfig={}", file.display()))
 }
 
+/// Cuts the operator off, and waits until it knows; returns when.
+async fn go_blind(seat: &Seat) -> Result<Instant> {
+    let cut = Instant::now();
+    seat.host.cut()?;
+    eventually(SOON, "it knows that it is blind", async || {
+        let blind = blind(seat).await?;
+        ensure!(blind == 1.0, "endpoints_operator_blind {blind}");
+        Ok(())
+    })
+    .await?;
+    Ok(cut)
+}
+
+/// Watches until a minute after the cut.
+async fn nobody_is_taken_out(stage: &Stage, seat: &Seat, cut: Instant) -> Result<()> {
+    always(MINUTE.saturating_sub(cut.elapsed()), "nobody is taken out", async || {
+        all_served(stage).await?;
+        let evictions = evictions(seat).await?;
+        ensure!(evictions == 0.0, "{evictions} evictions");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        Ok(())
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_network_evicts_nobody_and_dead_hosts_are_evicted_as_usual() -> Result<()> {
     let stage = Stage::new().await?;
@@ -135,14 +160,7 @@ async fn a_cut_network_evicts_nobody_and_dead_hosts_are_evicted_as_usual() -> Re
     serve(&stage).await?;
     ensure!(blind(&seat).await? == 0.0 && evictions(&seat).await? == 0.0, "all is well");
 
-    let cut = Instant::now();
-    seat.host.cut()?;
-    eventually(SOON, "it knows that it is blind", async || {
-        let blind = blind(&seat).await?;
-        ensure!(blind == 1.0, "endpoints_operator_blind {blind}");
-        Ok(())
-    })
-    .await?;
+    let cut = go_blind(&seat).await?;
     println!("blind after {:?}", cut.elapsed());
     // It says so where people look, while it lasts.
     for (name, _, _) in ceps() {
@@ -152,14 +170,7 @@ async fn a_cut_network_evicts_nobody_and_dead_hosts_are_evicted_as_usual() -> Re
         ensure!(status["phase"] == "Healthy", "{name}: {status}");
     }
     println!("{}", told(&stage, "OperatorBlind").await?);
-    always(MINUTE.saturating_sub(cut.elapsed()), "nobody is taken out", async || {
-        all_served(&stage).await?;
-        let evictions = evictions(&seat).await?;
-        ensure!(evictions == 0.0, "{evictions} evictions");
-        tokio::time::sleep(Duration::from_millis(250)).await;
-        Ok(())
-    })
-    .await?;
+    nobody_is_taken_out(&stage, &seat, cut).await?;
     ensure!(blind(&seat).await? == 1.0, "it is still blind");
 
     seat.host.restore()?;
@@ -197,25 +208,11 @@ async fn an_operator_that_was_cut_off_altogether_tells_afterwards() -> Result<()
     let seat = stage.operator(&[]).await?;
     serve(&stage).await?;
 
-    let cut = Instant::now();
-    seat.host.cut()?;
-    eventually(SOON, "it knows that it is blind", async || {
-        let blind = blind(&seat).await?;
-        ensure!(blind == 1.0, "endpoints_operator_blind {blind}");
-        Ok(())
-    })
-    .await?;
+    let cut = go_blind(&seat).await?;
     // An edit that it cannot hear of: the API server keeps sending it, ever more rarely.
     let edited = cep("lone-1", &[address(2)], 1, 3, true);
     stage.cluster.apply(&edited.to_string()).await?;
-    always(MINUTE.saturating_sub(cut.elapsed()), "nobody is taken out", async || {
-        all_served(&stage).await?;
-        let evictions = evictions(&seat).await?;
-        ensure!(evictions == 0.0, "{evictions} evictions");
-        tokio::time::sleep(Duration::from_millis(250)).await;
-        Ok(())
-    })
-    .await?;
+    nobody_is_taken_out(&stage, &seat, cut).await?;
     let back = Instant::now();
     seat.host.restore()?;
     seat.leads().await?;

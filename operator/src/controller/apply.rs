@@ -1,5 +1,6 @@
 //! Carries out a plan. There is nothing to decide here.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cep_core::api::v1beta1::ClusterEndpoint;
@@ -88,7 +89,7 @@ async fn one(
                 other => other?,
             };
             memory.refused_since = None;
-            memory.last_seen = Some(created.clone());
+            memory.last_seen = Some(Arc::new(created.clone()));
             memory.service.note(created);
         }
         Write::PatchService(patch) => {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cep_core::address_policy::AddressPolicy;
 use cep_core::api::v1beta1::ClusterEndpoint;
@@ -16,7 +16,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 use tokio::sync::{Semaphore, watch};
 
-use super::memory::Memory;
+use super::memory::{Memory, Written};
 use super::{Events, HealthSource};
 use crate::metrics::Metrics;
 
@@ -94,6 +94,11 @@ impl Context {
         lock(&self.memories).entry(key.clone()).or_default().clone()
     }
 
+    /// The same, of a cep that is not forgotten.
+    pub(super) fn recall(&self, key: &CepKey) -> Option<Arc<tokio::sync::Mutex<Memory>>> {
+        lock(&self.memories).get(key).cloned()
+    }
+
     pub(super) fn forget(&self, key: &CepKey) {
         lock(&self.memories).remove(key);
         lock(&self.changed).remove(key);
@@ -121,14 +126,12 @@ impl Context {
 
     /// A slice as we know it, for deleting that one and no other.
     pub(super) fn seen(&self, namespace: &str, name: &str, memory: &Memory) -> Option<Preconditions> {
-        let ours = self.caches.slices.get(&ObjectRef::new(name).within(namespace));
-        let ours = match memory.slices.get(name) {
-            Some(written) => written.freshest(ours.as_deref()),
-            None => ours.as_deref().cloned(),
-        };
+        let written = memory.slices.get(name).and_then(Written::ahead).map(|slice| slice.metadata.clone());
+        let ours = || self.caches.slices.get(&ObjectRef::new(name).within(namespace));
         let foreign = || self.caches.foreign.get(&ObjectRef::new(name).within(namespace));
-        let meta =
-            ours.map(|slice| slice.metadata).or_else(|| foreign().map(|slice| slice.metadata.clone()))?;
+        let meta = written
+            .or_else(|| ours().map(|slice| slice.metadata.clone()))
+            .or_else(|| foreign().map(|slice| slice.metadata.clone()))?;
         Some(Preconditions { uid: meta.uid, resource_version: meta.resource_version })
     }
 
@@ -141,55 +144,43 @@ impl Context {
         let (namespace, name) = (&*identity.key.namespace, &*identity.key.name);
         let cached = self.caches.services.get(&ObjectRef::new(name).within(namespace));
         let service = memory.service.freshest(cached.as_deref());
-        let mut doubts: Vec<Option<Duration>> = Vec::new();
-        if cached.is_none() {
-            doubts.push(memory.service.doubted_for());
-        }
-        if let Some(service) = &service {
-            memory.last_seen = Some(service.clone());
-        }
+        memory.last_seen = match (&service, cached.filter(|_| memory.service.ahead().is_none())) {
+            (_, Some(cached)) => Some(cached),
+            (Some(written), None) => Some(Arc::new(written.clone())),
+            (None, None) => memory.last_seen.take(),
+        };
         let cached = self.caches.endpoints.get(&ObjectRef::new(name).within(namespace));
         let endpoints = memory.endpoints.freshest(cached.as_deref());
-        if cached.is_none() {
-            doubts.push(memory.endpoints.doubted_for());
-        }
-        let cached = |slice: &str| self.caches.slices.get(&ObjectRef::new(slice).within(namespace)).is_some();
-        doubts.extend(
-            memory.slices.iter().filter(|(name, _)| !cached(name)).map(|(_, slice)| slice.doubted_for()),
-        );
-        memory.look_again = doubts.into_iter().flatten().min();
+        let slices = self.own_slices(identity, memory);
+        let lagging = memory.slices.values().map(Written::doubted_for);
+        let lagging = lagging.chain([memory.service.doubted_for(), memory.endpoints.doubted_for()]);
+        memory.look_again = lagging.flatten().min();
         Observed {
-            remembered: memory.last_seen.clone().filter(|_| service.is_none()),
+            remembered: memory.last_seen.as_deref().filter(|_| service.is_none()).cloned(),
             service,
-            slices: self.own_slices(identity, memory),
+            slices,
             foreign: self.foreign_slices(namespace, name),
             endpoints,
         }
     }
 
-    fn own_slices(&self, identity: &Identity, memory: &Memory) -> Vec<EndpointSlice> {
+    fn own_slices(&self, identity: &Identity, memory: &mut Memory) -> Vec<EndpointSlice> {
         let (namespace, cep) = (&*identity.key.namespace, &*identity.key.name);
+        let mut names = self.caches.names.of(namespace, cep);
+        names.extend(memory.slices.keys().cloned());
         let mut slices: Vec<EndpointSlice> = Vec::new();
-        for name in self.caches.names.of(namespace, cep) {
-            let Some(cached) = self.caches.slices.get(&ObjectRef::new(&name).within(namespace)) else {
-                continue;
-            };
-            let service = cached.labels().get(SERVICE_NAME_LABEL).map(String::as_str);
-            if service != Some(cep) && !cached.owner_references().iter().any(|o| o.uid == identity.uid) {
-                continue;
-            }
-            let fresh = match memory.slices.get(&name) {
-                Some(written) => written.freshest(Some(&cached)),
-                None => Some((*cached).clone()),
-            };
-            slices.extend(fresh);
+        for name in names {
+            let cached = self.caches.slices.get(&ObjectRef::new(&name).within(namespace));
+            let cached = cached.filter(|slice| {
+                slice.labels().get(SERVICE_NAME_LABEL).map(String::as_str) == Some(cep)
+                    || slice.owner_references().iter().any(|owner| owner.uid == identity.uid)
+            });
+            slices.extend(match memory.slices.get_mut(&name) {
+                Some(written) => written.freshest(cached.as_deref()),
+                None => cached.as_deref().cloned(),
+            });
         }
-        for (name, written) in &memory.slices {
-            if !slices.iter().any(|slice| slice.name_any() == *name) {
-                slices.extend(written.freshest(None));
-            }
-        }
-        slices.sort_by_key(ResourceExt::name_any);
+        memory.slices.retain(|_, written| written.ahead().is_some());
         slices
     }
 

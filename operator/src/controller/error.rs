@@ -71,7 +71,7 @@ impl ApiError {
         }
     }
 
-    /// Somebody else was faster, and changed or deleted the object; the watch will tell what they did.
+    /// Somebody else was faster: they changed or deleted the object, or lead by now. The watches tell.
     pub(super) fn is_lost_race(&self) -> bool {
         matches!(self.code(), 404 | 409) || matches!(self, ApiError::NotLeading)
     }

@@ -32,7 +32,7 @@ pub(super) struct Memory {
     /// When to look again, because an object of ours is not in its cache and may be gone.
     pub(super) look_again: Option<Duration>,
     /// The Service when it was last there.
-    pub(super) last_seen: Option<Service>,
+    pub(super) last_seen: Option<Arc<Service>>,
     /// Since when its former address is refused.
     pub(super) refused_since: Option<Instant>,
     /// When the API server last said that there are no Endpoints, which no cache can tell.
@@ -77,15 +77,22 @@ impl<K: ResourceExt + Clone> Written<K> {
         self.0 = None;
     }
 
-    /// The newer of the cached object and our own write.
-    pub(super) fn freshest(&self, cached: Option<&K>) -> Option<K> {
-        let Some((written, at)) = &self.0 else { return cached.cloned() };
-        match cached {
-            Some(cached) if newer(cached, written) => Some(cached.clone()),
-            Some(_) => Some(written.clone()),
-            None if at.elapsed() < CACHE_LAG => Some(written.clone()),
-            None => None,
+    /// The newer of the cached object and our own write. Once the cache has caught up, it alone has the say:
+    /// what is missing from it then has been deleted.
+    pub(super) fn freshest(&mut self, cached: Option<&K>) -> Option<K> {
+        let lags = self.0.as_ref().is_some_and(|(written, at)| match cached {
+            Some(cached) => !newer(cached, written),
+            None => at.elapsed() < CACHE_LAG,
+        });
+        if !lags {
+            self.0 = None;
         }
+        self.0.as_ref().map(|(written, _)| written).or(cached).cloned()
+    }
+
+    /// Our own write, as long as the cache is not known to have caught up.
+    pub(super) fn ahead(&self) -> Option<&K> {
+        self.0.as_ref().map(|(written, _)| written)
     }
 
     /// How long its absence from the cache is still put down to the cache. Whoever was told of a deletion
@@ -157,5 +164,6 @@ mod tests {
         assert!(written.doubted_for().is_some_and(|left| left <= CACHE_LAG + Duration::from_millis(1)));
         assert_eq!(written.freshest(Some(&service("9"))), Some(service("10")));
         assert_eq!(written.freshest(Some(&service("11"))), Some(service("11")));
+        assert_eq!(written.freshest(None), None, "the cache had caught up, so it was deleted since");
     }
 }

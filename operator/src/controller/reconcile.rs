@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cep_core::api::v1beta1::ClusterEndpoint;
 use cep_core::check::{Definition, FieldError, Materials, Problem, parse};
 use cep_core::endpoints::{Family, Slice, slices};
-use cep_core::fail_open::{Serving, serve};
+use cep_core::fail_open::serve;
 use cep_core::health::Verdict;
 use cep_core::plan::{Claim, Desired, FINALIZER, Identity, Observed, claim, families, hosts_are_known, plan};
 use cep_core::snapshot::{Seeds, Snapshot};
@@ -70,14 +70,13 @@ pub(super) fn error_policy(cep: Arc<Guarded>, error: &Error, context: Arc<Contex
         meta.namespace.as_deref().unwrap_or_default(),
         meta.name.as_deref().unwrap_or_default(),
     );
-    let failures = match context.memory(&key).try_lock() {
-        Ok(mut memory) => {
-            memory.failures = memory.failures.saturating_add(1);
-            memory.failures
-        }
-        Err(_) => 1,
-    };
-    let address_awaited = context.memory(&key).try_lock().is_ok_and(|memory| memory.refused_since.is_some());
+    let memory = context.recall(&key);
+    let mut memory = memory.as_ref().and_then(|memory| memory.try_lock().ok());
+    let failures = memory.as_mut().map_or(1, |memory| {
+        memory.failures = memory.failures.saturating_add(1);
+        memory.failures
+    });
+    let address_awaited = memory.is_some_and(|memory| memory.refused_since.is_some());
     let again = if address_awaited { ADDRESS_RETRY } else { error.retry_in(failures) };
     if error.api().is_lost_race() && failures < 5 {
         tracing::debug!(cep = %key, error = %Chain(error), "somebody else wrote first");
@@ -134,7 +133,7 @@ async fn one(cep: &ClusterEndpoint, context: &Context) -> Result<(Action, Reconc
         (Err(errors), Some(last_good)) => ((**last_good).clone(), errors),
         (Err(errors), None) => {
             if context.leads() {
-                report(context, &identity, cep, memory, &Progress::SpecRefused(&errors, None)).await?;
+                report(context, &identity, cep, memory, &Progress::SpecRefused(&errors, None), None).await?;
             }
             return Ok((after(&materials, &errors), ReconcileResult::Refused));
         }
@@ -255,7 +254,7 @@ async fn write(
     identity: &Identity,
     cep: &ClusterEndpoint,
     memory: &mut Memory,
-    snapshot: &Snapshot,
+    snapshot: &Arc<Snapshot>,
     observed: &mut Observed,
     refused: &[FieldError],
 ) -> Result<(Option<Action>, ReconcileResult), Error> {
@@ -265,7 +264,8 @@ async fn write(
     let claim = match claim.and_then(|claim| hosts_are_known(claim, snapshot).map(|()| claim)) {
         Ok(claim) => claim,
         Err(refusal) => {
-            report(context, identity, cep, memory, &Progress::ServiceRefused(&refusal, snapshot)).await?;
+            let progress = Progress::ServiceRefused(&refusal, snapshot);
+            report(context, identity, cep, memory, &progress, Some(snapshot)).await?;
             return Ok((None, ReconcileResult::Refused));
         }
     };
@@ -311,18 +311,18 @@ async fn write(
             let service = matches!(&error, Error::Apply { object: "service", .. });
             let message = error.api().to_string();
             let progress = Progress::WriteFailed { service, message: &message, snapshot };
-            report(context, identity, cep, memory, &progress).await?;
+            report(context, identity, cep, memory, &progress, Some(snapshot)).await?;
         }
         return Err(error);
     }
-    let warnings = warnings(observed, snapshot, &serving, &slices);
+    let warnings = warnings(observed, snapshot, &slices);
     let (progress, result) = if refused.is_empty() {
         let applied = Progress::Applied { snapshot, serving: &serving, warnings: &warnings };
         (applied, ReconcileResult::Success)
     } else {
         (Progress::SpecRefused(refused, Some(snapshot)), ReconcileResult::Refused)
     };
-    report(context, identity, cep, memory, &progress).await?;
+    report(context, identity, cep, memory, &progress, Some(snapshot)).await?;
     Ok((None, result))
 }
 
@@ -336,7 +336,7 @@ fn is_repair(cep: &ClusterEndpoint, identity: &Identity, memory: &Memory, snapsh
 }
 
 /// What works, but will surprise.
-fn warnings(observed: &Observed, snapshot: &Snapshot, serving: &[Serving], slices: &[Slice]) -> Vec<String> {
+fn warnings(observed: &Observed, snapshot: &Snapshot, slices: &[Slice]) -> Vec<String> {
     let mut warnings = Vec::new();
     let spec = observed.service.as_ref().and_then(|service| service.spec.clone()).unwrap_or_default();
     if spec.internal_traffic_policy.as_deref() == Some("Local") {
@@ -368,6 +368,5 @@ fn warnings(observed: &Observed, snapshot: &Snapshot, serving: &[Serving], slice
             port.label()
         ));
     }
-    debug_assert_eq!(serving.len(), snapshot.endpoints.len());
     warnings
 }

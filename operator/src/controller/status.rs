@@ -1,5 +1,7 @@
 //! Writes the status, when it differs.
 
+use std::sync::Arc;
+
 use cep_core::api::v1beta1::{API_VERSION, ClusterEndpoint, ClusterEndpointStatus, KIND};
 use cep_core::plan::{Identity, MANAGER};
 use cep_core::snapshot::Snapshot;
@@ -14,23 +16,26 @@ use super::error::{Error, request};
 use super::memory::{Applied, Memory};
 
 /// Computes the status, writes it if it differs from the stored one, and tells as Events what is new.
+/// `snapshot` is what the progress is about, if there is any.
 pub(super) async fn report(
     context: &Context,
     identity: &Identity,
     cep: &ClusterEndpoint,
     memory: &mut Memory,
     progress: &Progress<'_>,
+    snapshot: Option<&Arc<Snapshot>>,
 ) -> Result<(), Error> {
     let previous = latest(cep, memory);
     let now = status(previous.as_ref(), cep.metadata.generation, progress, Timestamp::now());
-    for notice in notices(previous.as_ref(), &now, progress, memory) {
+    let written = snapshot.filter(|_| is_written(progress));
+    for notice in notices(previous.as_ref(), &now, progress, written, memory) {
         context.events.publish(&cep.object_ref(&()), notice);
     }
-    if let Some(snapshot) = written_by(progress) {
+    if let Some(snapshot) = written {
         memory.applied = Some(Applied {
             generation: cep.metadata.generation,
             labels: identity.labels.clone(),
-            snapshot: std::sync::Arc::new(snapshot.clone()),
+            snapshot: snapshot.clone(),
         });
     }
     if previous.as_ref() == Some(&now) {
@@ -50,32 +55,31 @@ pub(super) async fn report(
     Ok(())
 }
 
-/// The snapshot that the slices are written by now.
-fn written_by<'a>(progress: &Progress<'a>) -> Option<&'a Snapshot> {
+/// Whether the slices are as the snapshot wants them.
+fn is_written(progress: &Progress<'_>) -> bool {
     match progress {
-        Progress::Applied { .. } | Progress::SpecRefused(..) => progress.snapshot(),
-        Progress::ServiceRefused(..) | Progress::WriteFailed { .. } => None,
+        Progress::Applied { .. } | Progress::SpecRefused(..) => true,
+        Progress::ServiceRefused(..) | Progress::WriteFailed { .. } => false,
     }
 }
 
 /// The stored status, unless the cache lags behind our own write.
-fn latest(cep: &ClusterEndpoint, memory: &Memory) -> Option<ClusterEndpointStatus> {
+fn latest(cep: &ClusterEndpoint, memory: &mut Memory) -> Option<ClusterEndpointStatus> {
     let version = |text: &str| text.parse::<u64>().unwrap_or(0);
     let cached = version(cep.metadata.resource_version.as_deref().unwrap_or_default());
-    match &memory.status {
-        Some((written, status)) if version(written) > cached => Some(status.clone()),
-        _ => cep.status.clone(),
-    }
+    memory.status.take_if(|(written, _)| version(written) <= cached);
+    memory.status.as_ref().map(|(_, status)| status).or(cep.status.as_ref()).cloned()
 }
 
 fn notices(
     previous: Option<&ClusterEndpointStatus>,
     now: &ClusterEndpointStatus,
     progress: &Progress<'_>,
+    written: Option<&Arc<Snapshot>>,
     memory: &Memory,
 ) -> Vec<Notice> {
     let mut notices = Vec::new();
-    if let (Some(snapshot), Some(applied)) = (written_by(progress), &memory.applied) {
+    if let (Some(snapshot), Some(applied)) = (written, &memory.applied) {
         notices.extend(changes(&applied.snapshot, snapshot));
     }
     notices.extend(notice_of_refusal(previous, now, progress));

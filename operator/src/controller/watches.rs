@@ -6,7 +6,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::ExponentialBuilder;
 use cep_core::plan::{MANAGED_BY, MANAGED_BY_LABEL, SERVICE_NAME_LABEL, Write};
@@ -42,7 +42,7 @@ pub async fn run(
     metrics: Arc<Metrics>,
     events: Events,
     leader: watch::Receiver<bool>,
-    mut changed: mpsc::UnboundedReceiver<(CepKey, std::time::Instant)>,
+    changed: impl Stream<Item = (CepKey, Instant)> + Send + 'static,
     ready: impl Fn() + Send + 'static,
     shutdown: impl Future<Output = ()> + Send,
 ) {
@@ -91,7 +91,8 @@ pub async fn run(
     {
         let (context, queue) = (context.clone(), queue.clone());
         tasks.spawn(async move {
-            while let Some((key, at)) = changed.recv().await {
+            let mut changed = std::pin::pin!(changed);
+            while let Some((key, at)) = changed.next().await {
                 context.note_change(key.clone(), at);
                 enqueue(&queue, &key);
             }

@@ -127,11 +127,11 @@ pub(super) struct Done {
     pub(super) outcome: Outcome,
 }
 
-/// How late a probe may start so that it starts together with others: waking up costs as much as a probe.
 /// Lookups at a time; each holds a few sockets.
 const MAX_LOOKUPS: usize = 64;
 /// Turns of the loop after which the runtime gets to look for packets, however busy the loop is.
 const YIELD_EVERY: u32 = 64;
+/// How late a probe may start so that it starts together with others: waking up costs as much as a probe.
 const SLACK: Duration = Duration::from_millis(5);
 
 type Probes = FuturesUnordered<LocalBoxFuture<'static, Done>>;
